@@ -10,10 +10,11 @@ from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
-from carvana.data.io.arrays import array_info, has_tifffile, page_of
+from carvana.data.io.arrays import array_info, page_of
 from carvana.data.io.images import SUFFIXES
 from carvana.data.io.masks import MASK_SUFFIXES, MaskSource
 from carvana.data.io.polygons import Annotation
+from carvana.data.io.tiff import has_tifffile
 from carvana.data.layouts import (
     Folders,
     Part,

@@ -19,9 +19,10 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from carvana.data.io.arrays import array_info, has_tifffile
+from carvana.data.io.arrays import array_info
 from carvana.data.io.decode import check_regular
 from carvana.data.io.geotiff import MapPlace, map_place
+from carvana.data.io.tiff import has_tifffile
 from carvana.data.layouts import find_images, warn_of_others
 from carvana.errors import DataError
 from carvana.image_spec import ImageSpec

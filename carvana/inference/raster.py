@@ -15,9 +15,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from carvana.data.io.arrays import ANY_SIZE, array_info, open_tiff
+from carvana.data.io.arrays import ANY_SIZE, array_info
 from carvana.data.io.images import read_pixels, read_void
 from carvana.data.io.labels import Labels
+from carvana.data.io.tiff import open_tiff
 from carvana.image_spec import ImageSpec, Page
 from carvana.inference.tiling.grid import TileSpan
 from carvana.inference.tiling.tiled import WindowedImage

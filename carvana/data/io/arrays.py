@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import importlib
 import io
-import logging
 import math
 import os
 import zipfile
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple, cast
 
 import cv2
@@ -33,21 +30,25 @@ from carvana.data.io.decode import (
     stream,
     too_large,
 )
+from carvana.data.io.tiff import (
+    OWN_COLOURS,
+    Window,
+    as_shown,
+    has_tifffile,
+    nodata_of,
+    open_tiff,
+    orientation_of_page,
+    read_window,
+    sides,
+)
 from carvana.errors import DataError
 from carvana.image_spec import Page
-
-Window = tuple[int, int, int, int]
-"""(top, left, height, width) in pixels."""
 
 _BYTES_A_PIXEL = 64  # of all bands together; a small file may claim any number of them
 ANY_SIZE = 2**40
 """The limit, in pixels, of a file of which a window or a header is read."""
 _HEADER = 64
 _ANY_DEPTH = "PPM", "JPEG2000"  # formats of which Pillow does not tell the depth
-_OWN_COLOURS = "PALETTE", "CIELAB", "ICCLAB", "ITULAB"  # whose values are no brightness: Pillow makes RGB of them
-_ORIENTATION = 274  # tags of TIFF
-NODATA_TAG = 42113
-"""GDAL's tag of the value that stands for none."""
 
 
 class ArrayInfo(NamedTuple):
@@ -81,11 +82,10 @@ def array_info(source: Source, *, max_pixels: int = MAX_PIXELS) -> ArrayInfo:
         file.seek(0)
         if start[:4] in TIFF_STARTS and has_tifffile():
             with open_tiff(file, source) as pages:
-                height, width = _sides(pages[0])
-                return ArrayInfo(
-                    (width, height) if _turned(pages[0]) >= 5 else (height, width), pages[0].samplesperpixel,
-                    "uint8" if pages[0].dtype == np.bool_ else str(pages[0].dtype), len(pages), _nodata(pages[0]),
-                )  # fmt: skip
+                first = pages[0]
+                size = sides(first)[::-1] if orientation_of_page(first) >= 5 else sides(first)
+                dtype = "uint8" if first.dtype == np.bool_ else str(first.dtype)
+                return ArrayInfo(size, first.samplesperpixel, dtype, len(pages), nodata_of(first))
         if not is_npy(start) and start[:4] != ZIP:
             with open_header(file, source, max_pixels) as picture:
                 size = picture.size if orientation_of(picture) >= 5 else picture.size[::-1]
@@ -237,11 +237,6 @@ def extremes(values: NDArray[Any], nodata: Iterable[float | None] = ()) -> tuple
     return (present.min().item(), present.max().item()) if present.size else (math.nan, math.nan)
 
 
-def has_tifffile() -> bool:
-    """Whether the packages of the extra tiff are installed."""
-    return all(importlib.util.find_spec(name) is not None for name in ("tifffile", "imagecodecs"))
-
-
 def _read_tiff(
     file: Any, source: Source, window: Window | None, page: int | str | None, max_pixels: int,
     check_bands: Callable[[int, object], None] | None = None, *, as_stored: bool = False,
@@ -258,16 +253,16 @@ def _read_tiff(
             raise DataError(f"{name_of(source)}: there is no page {page}; the file has {len(pages):,}, from 0 on")
         else:
             chosen = [pages[int(page or 0)]]
-        if len({(_sides(each), each.samplesperpixel, str(each.dtype)) for each in chosen}) > 1:
+        if len({(sides(each), each.samplesperpixel, str(each.dtype)) for each in chosen}) > 1:
             raise DataError(f"{name_of(source)}: its pages differ in size or type; take one by page=0")
         first, single = chosen[0], len(pages) == 1
         most = max_pixels if window is None else MAX_PIXELS  # of a file that is read whole
-        nodata = _nodata(first)
-        if single and (first.photometric.name in _OWN_COLOURS or first.bitspersample < 8):
+        nodata = nodata_of(first)
+        if single and (first.photometric.name in OWN_COLOURS or first.bitspersample < 8):
             array = _read_picture(source, most)
             return np.ascontiguousarray(array if window is None else cut(array, window, source)), nodata
-        orientation = _turned(first)
-        height, width = _sides(first)
+        orientation = orientation_of_page(first)
+        height, width = sides(first)
         if window is not None and orientation != 1:  # few files have both; these are read whole
             file.seek(0)
             whole, _ = _read_tiff(file, source, None, page, most, as_stored=as_stored)
@@ -278,118 +273,17 @@ def _read_tiff(
         if check_bands is not None:
             check_bands(bands, first.dtype)
         _check_size((rows, columns, bands), first.dtype, max_pixels, source)
-        parts = [_of_page(each, (top, left, rows, columns)) for each in chosen]
+        parts = [read_window(each, (top, left, rows, columns)) for each in chosen]
         array = parts[0] if len(parts) == 1 else np.concatenate(parts, axis=2)
         array = array.view(np.uint8) if array.dtype == np.bool_ else array
         shown = not as_stored and page != "channels"
         if shown:
-            array = _shown(first, array)
+            array = as_shown(first, array)
             bands = array.shape[2]
         if first.photometric.name == "MINISWHITE" and array.dtype.kind == "u":
             white = 255 if shown and first.bitspersample < 8 else 2**first.bitspersample - 1
             array, nodata = white - array, None if nodata is None else white - nodata
         return turn(array[..., 0] if bands == 1 else array, orientation), nodata
-
-
-def _shown(page: Any, values: NDArray[Any]) -> NDArray[Any]:
-    """The values of a page as 8 bits of grey or colours, where a palette, or fewer bits, store others."""
-    if page.photometric.name == "PALETTE" and page.colormap is not None:
-        return np.asarray((page.colormap.T >> 8).astype(np.uint8)[values[..., 0]])
-    return values * np.uint8(255 // (2**page.bitspersample - 1)) if page.bitspersample < 8 else values
-
-
-def _of_page(page: Any, window: Window) -> NDArray[Any]:
-    """The pixels (rows, columns, samples) of a window of a page; decodes the segments that lie in it alone."""
-    top, left, rows, columns = window
-    samples = page.samplesperpixel
-    if (rows, columns) == _sides(page):
-        whole = page.asarray()
-        return np.moveaxis(whole.reshape(samples, rows, columns), 0, 2) if _apart(page) else whole.reshape(
-            rows, columns, samples
-        )  # fmt: skip
-    high, wide = (page.tilelength, page.tilewidth) if page.is_tiled else (page.rowsperstrip, page.imagewidth)
-    across, down = math.ceil(page.imagewidth / wide), math.ceil(page.imagelength / high)
-    planes = samples if _apart(page) else 1
-    wanted = [
-        (plane * down + row) * across + column
-        for plane in range(planes)
-        for row in range(top // high, (top + rows - 1) // high + 1)
-        for column in range(left // wide, (left + columns - 1) // wide + 1)
-    ]
-    found = np.zeros((rows, columns, samples), page.dtype)
-    segments = page.parent.filehandle.read_segments(
-        [page.dataoffsets[index] for index in wanted], [page.databytecounts[index] for index in wanted], wanted,
-        buffersize=2**26,
-    )  # fmt: skip
-    for data, index in segments:
-        segment, (plane, _, y, x, _), shape = page.decode(data, index, jpegtables=page.jpegtables)
-        if segment is None:  # of a sparse file
-            if page.nodata:
-                segment = np.full((1, *shape[1:]), page.nodata, page.dtype)
-            else:
-                continue
-        y0, x0 = max(y, top), max(x, left)
-        y1, x1 = min(y + shape[1], top + rows), min(x + shape[2], left + columns)
-        cut = segment[0, y0 - y : y1 - y, x0 - x : x1 - x]
-        place = np.s_[y0 - top : y1 - top, x0 - left : x1 - left]
-        found[(*place, slice(plane, plane + 1) if planes > 1 else slice(None))] = cut
-    return found
-
-
-@contextmanager
-def open_tiff(file: Any, source: Source) -> Iterator[list[Any]]:
-    """The images of a TIFF, without masks and smaller copies."""
-    logging.getLogger("tifffile").addHandler(
-        logging.NullHandler()
-    )  # what it logs comes as an error, or does not matter
-    tifffile = importlib.import_module("tifffile")
-    try:
-        with tifffile.TiffFile(file) as tiff:
-            pages = [each.aspage() for each in tiff.pages]
-            images = [each for each in pages if not each.is_reduced and not each.is_mask] or pages[:1]
-            kind = str(images[0].dtype)
-            if images[0].dtype is None or images[0].dtype.kind not in "buif":
-                raise DataError(f"{name_of(source)}: values of {kind}; expected whole or floating numbers")
-            stated = (tiff.imagej_metadata or {}).get("images", 1) if tiff.is_imagej else 1
-            if stated > len(pages):
-                raise DataError(
-                    f"{name_of(source)}: an ImageJ stack of {stated:,} images behind one header; save it as a TIFF "
-                    "whose pages have a header each"
-                )
-            if images[0].imagedepth != 1:
-                raise DataError(f"{name_of(source)}: an image of {images[0].imagedepth} layers; expected flat ones")
-            pixels = math.prod(_sides(images[0]))  # what is smaller is a thumbnail
-            yield [each for each in images if math.prod(_sides(each)) >= pixels]
-    except (DataError, MemoryError):
-        raise
-    except Exception as error:  # it raises nearly anything on damaged bytes
-        why = " ".join(str(error).split())
-        raise DataError(
-            f"{name_of(source)}: a TIFF that is damaged or cut ({why}); replace the file or leave it out"
-        ) from error
-
-
-def _sides(page: Any) -> tuple[int, int]:
-    return page.imagelength, page.imagewidth
-
-
-def _apart(page: Any) -> bool:
-    return bool(page.samplesperpixel > 1 and page.planarconfig.name == "SEPARATE")
-
-
-def _turned(page: Any) -> int:
-    tag = page.tags.get(_ORIENTATION)
-    return int(tag.value) if tag is not None and 1 <= int(tag.value) <= 8 else 1
-
-
-def _nodata(page: Any) -> float | None:
-    tag = page.tags.get(NODATA_TAG)
-    if tag is None or page.photometric.name in _OWN_COLOURS:  # of a palette it is a place in the table
-        return None
-    try:
-        return float(str(tag.value).strip().strip("\0"))
-    except ValueError:
-        return None
 
 
 def _read_numpy(file: Any, source: Source, single: bool) -> NDArray[Any]:

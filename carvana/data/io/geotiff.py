@@ -14,8 +14,8 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from carvana.data.io.arrays import NODATA_TAG, open_tiff
 from carvana.data.io.labels import Labels
+from carvana.data.io.tiff import NODATA_TAG, open_tiff
 from carvana.errors import DataError
 
 _PLACE = 33550, 33922, 34264  # the scale of a pixel, its tie points, its transformation

@@ -21,17 +21,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngImageFile
 from PIL.TiffImagePlugin import EXTRASAMPLES, IMAGELENGTH, IMAGEWIDTH, TiffImageFile
 
-from carvana.data.io.arrays import (
-    ANY_SIZE,
-    Window,
-    array_info,
-    cut,
-    extremes,
-    has_tifffile,
-    read_with_nodata,
-    scaled,
-    without_value,
-)
+from carvana.data.io.arrays import ANY_SIZE, array_info, cut, extremes, read_with_nodata, scaled, without_value
 from carvana.data.io.convert import check_dropped_bits, is_wide, orientation_of, pixels_in_memory, to_rgb, turn
 from carvana.data.io.decode import MAX_PIXELS as MAX_PIXELS
 from carvana.data.io.decode import (
@@ -49,6 +39,7 @@ from carvana.data.io.decode import (
     stream,
 )
 from carvana.data.io.jpeg import START, is_jpeg, jpeg_header, jpeg_size, read_jpeg, without_junk
+from carvana.data.io.tiff import Window, has_tifffile
 from carvana.errors import ConfigError, DataError, plural
 from carvana.image_spec import ImageSpec, channel_names
 from carvana.utils.files import write_bytes

@@ -253,7 +253,7 @@ def test_a_small_zip_of_much_is_refused_before_it_is_unpacked(tmp_path: Path) ->
 
 def test_bands_that_no_network_takes_are_not_decoded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = written(tmp_path / "many.tif", np.zeros((300, 400, 200), np.uint8), compression="zlib")
-    monkeypatch.setattr(arrays, "_of_page", None)
+    monkeypatch.setattr(arrays, "read_window", None)
     with pytest.raises(DataError, match=r"has 200 channels of uint8; expected 12"):
         read_pixels(path, ImageSpec(channels=tuple("abcdefghijkl"), range=((0, 255),) * 12))
 
