@@ -77,7 +77,9 @@ def read_split(path: str | os.PathLike[str], samples: Sequence[Sample]) -> Split
     return split
 
 
-def write_split(path: str | os.PathLike[str], split: Split, *, digests: Sequence[str] | None = None) -> None:
+def write_split(
+    path: str | os.PathLike[str], split: Split, *, digests: Sequence[str] | None = None, test: Sequence[Sample] = ()
+) -> None:
     """Write ``split.csv``: image, group, subset.
 
     Args:
@@ -85,15 +87,17 @@ def write_split(path: str | os.PathLike[str], split: Split, *, digests: Sequence
         split: What to write.
         digests: Of each image and its mask, in the same order, for a fourth column: see
             :func:`carvana.data.digest.content_digests`.
+        test: Images that are kept for a test; without digests.
     """
     table = io.StringIO()
     # By default the writer does not quote a carriage return, which the reader takes for the end of a line.
-    returns = any("\r" in sample.name + sample.group for sample in split.train + split.val)
+    returns = any("\r" in sample.name + sample.group for sample in (*split.train, *split.val, *test))
     writer = csv.writer(table, lineterminator="\n", quoting=csv.QUOTE_ALL if returns else csv.QUOTE_MINIMAL)
     rows = [["image", "group", "subset"], *([sample.name, sample.group, subset] for sample, subset in split.labelled())]
     if digests is not None:
         rows = [[*row, found] for row, found in zip(rows, ["digest", *digests], strict=True)]
     writer.writerows(rows)
+    writer.writerows([sample.name, sample.group, "test"] for sample in test)
     write_bytes(path, table.getvalue().encode(*_CODING))
 
 

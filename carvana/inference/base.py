@@ -85,7 +85,7 @@ class BasePredictor(ABC):
         """
         if isinstance(images, str | os.PathLike):
             raise ConfigError(f"{images!r}: expected several images; predict() takes a single one")
-        prepared = overlapped(self.prepare, images, bytes_of=lambda image: image.nbytes)
+        prepared = overlapped(self.prepare, images, bytes_of=lambda image: image.read_nbytes)
         jobs = ((None, image) for image in prepared)
         for _, prediction in run_batches(self, jobs, want=want):
             assert prediction is not None

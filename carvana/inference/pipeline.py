@@ -100,8 +100,10 @@ def read_prepared(
         return
     check_readers_can_begin()
     sample = overlapped(reader.read, images[:: -(-len(images) // _SAMPLED)], bytes_of=_bytes_of)
-    each = max(1, *map(_bytes_of, sample))
-    workers = max(1, min(workers, len(images), SHARED_BYTES // each))
+    found = [prepared for prepared in sample if not isinstance(prepared, str)]
+    each = max([1, *(prepared.nbytes for prepared in found)])
+    largest = max([1, *(prepared.read_nbytes for prepared in found)])
+    workers = max(1, min(workers, len(images), SHARED_BYTES // largest))
     loader = DataLoader(
         reader,
         batch_size=None,
@@ -151,7 +153,7 @@ class _Reader(Dataset[Any]):
 
 
 def _bytes_of(prepared: PreprocessedImage | str) -> int:
-    return 0 if isinstance(prepared, str) else prepared.nbytes
+    return 0 if isinstance(prepared, str) else prepared.read_nbytes
 
 
 def _as_it_is(prepared: T) -> T:

@@ -151,7 +151,11 @@ def predict_folder(
             check_regular(path)  # reading a pipe might never end
             item.digest = file_digest(path)
             if leave_foreign(item):
-                item.skipped = True
+                item.skipped, place = True, str(absolute_paths([path])[0])
+                moved = [name for name in item.files.values() if manifest.made_of[name].get("photo") != place]
+                if moved:  # the image has; its files are as they were
+                    known = {name: manifest.newest_digest(name) for name in moved}
+                    manifest.add(known, {"photo": place} | made_of(item))
                 return item, None
             if given.is_large:
                 item.raster = Raster(path, spec, predictor.device, page=given.page)
@@ -307,6 +311,10 @@ class Manifest:
         same = all(self.made_of[name].get(key) == value for key, value in made_of.items())
         return "current" if same and found == known[-1] else "own"
 
+    def newest_digest(self, name: str) -> str:
+        """The digest of what was last written under a name, when the manifest was read."""
+        return self._digests[name][-1]
+
     def add(self, files: Mapping[str, str], made_of: Mapping[str, Any]) -> None:
         """Append a line, before its files get their names. Safe in any thread and any process.
 
@@ -387,4 +395,4 @@ def _array_bytes(held: Any) -> int:
 
 def _bytes_of(read: tuple[_Item, PreprocessedImage | None]) -> int:
     item, prepared = read
-    return (0 if prepared is None else prepared.nbytes) + (0 if item.image is None else item.image.nbytes)
+    return (0 if prepared is None else prepared.read_nbytes) + (0 if item.image is None else item.image.nbytes)

@@ -79,6 +79,11 @@ class PreprocessedImage:
         """What its pixels take."""
         return sum(image.nbytes for image in self.images)
 
+    @property
+    def read_nbytes(self) -> int:
+        """What its pixels took while it was read at full size, or what they take now if that is more."""
+        return max(self.nbytes, self.size[0] * self.size[1] * self.images[0].shape[-1])
+
 
 @dataclass(frozen=True)
 class Preprocessor:

@@ -127,7 +127,7 @@ def compare(
     refusal = f"{folder}: another comparison is running in it; wait for it, or name another folder"
     with exclusive(folder / ".lock", refusal):
         _warn_of_dropped_rows(plan, reporter)
-        write_split(plan.out / "split.csv", plan.split)
+        write_split(plan.out / "split.csv", plan.split, test=plan.test)
         with _executor(plan, ray, memory_gb, reporter) as executor:
             return _Execution(plan, executor, memory_gb=memory_gb, reporter=reporter).run()
 
@@ -204,7 +204,7 @@ class _Execution:
         self._unmeasured: dict[Trial, str] = {}
         # Computed before the fits, since it takes all cores.
         seen = {seen_at(trial.config) for trial in plan.all_trials}
-        task = Task(**plan.header.task)
+        self._task = task = Task(**plan.header.task)
         self._limits = {
             (size, target): mean_best_dice(self._samples, size, target=target, task=task)
             for size, target in seen
@@ -309,7 +309,7 @@ class _Execution:
         return trial.done if stage != MEASURING else self._cost_key().items() <= read_cost(trial.cost).items()
 
     def _job(self, trial: Trial, stage: str) -> WorkerJob:
-        task = None if trial.is_fit else other_task(trial.run, trial.config.task.task())
+        task = None if trial.is_fit else other_task(trial.run, self._task)
         arguments = {
             FITTING: {"config": trial.config, "run": trial.run, "group": self._plan.out.resolve().name},
             EVALUATING: {

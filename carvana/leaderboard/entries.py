@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from carvana.config import parse_settings
+from carvana.data.digest import content_digests
 from carvana.data.names import group_and_view, group_pattern
 from carvana.data.samples import Sample
 from carvana.errors import ConfigError, ModelError, RunError, UnknownNameError, did_you_mean
@@ -141,6 +142,8 @@ def refuse_known_groups(
     while at.path.resolve() not in seen:
         seen.add(at.path.resolve())
         trained = at.read_split("train")
+        clash = _own_validation(at, trained.keys(), scored)
+        trained = {name: its for name, its in trained.items() if name not in clash}
         known = unseen.intersection(trained.values())
         known |= {images[name] for name in trained if name in images}
         known |= {own for name in trained if (own := _group(name, group)) in unseen}
@@ -225,6 +228,19 @@ def _check_distinct(one: NetworkEntry, other: NetworkEntry) -> None:
         raise ConfigError(f"{one.name} and {other.name} are the same run; name it once")
     if not one.run and not other.run and one.slug.lower() == other.slug.lower():
         raise ConfigError(f"{one.name} and {other.name} would use the same folder; give one of them another label")
+
+
+def _own_validation(run: Run, trained: Set[str], scored: Sequence[Sample]) -> Set[str]:
+    """Names of training images that validation images of the run have as well, which are those to score, by digest.
+
+    Such are there where another folder validates (``split.file``) whose files are named as those of the training.
+    """
+    both = trained & run.read_split("val").keys()
+    again, kept = [sample for sample in scored if sample.name in both], run.read_digests()
+    if not again or not kept:
+        return set()
+    digests = zip(again, content_digests(again), strict=True)
+    return {sample.name for sample, found in digests if found and kept.get(("val", sample.name)) == found}
 
 
 def _group(name: str, group: str | None) -> str | None:

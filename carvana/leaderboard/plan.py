@@ -27,15 +27,17 @@ from typing import Any
 
 import torch
 
-from carvana.config import FitConfig, SplitConfig, load_config
+from carvana.config import DataConfig, FitConfig, SplitConfig, load_config
 from carvana.data.check.masks import check_sizes
 from carvana.data.digest import content_digest
-from carvana.data.splits import Split, config_samples, make_split, tell_of_leak, without_test
+from carvana.data.samples import Sample
+from carvana.data.splits import Split, config_samples, make_split, samples_to_test, tell_of_leak, without_test
 from carvana.errors import CarvanaError, ConfigError, did_you_mean, plural, shortened
 from carvana.evaluation.samples import read_run_split
 from carvana.leaderboard.entries import NetworkEntry, refuse_known_groups
 from carvana.leaderboard.records import Header
 from carvana.leaderboard.worker_pool import ScriptTargets, script_targets
+from carvana.models import weight_files
 from carvana.models.serialization import CONFIG, WEIGHTS, locate, read_spec
 from carvana.registry import registry
 from carvana.run import Run, numbered
@@ -44,7 +46,7 @@ from carvana.training.setup import check, check_new, in_full, measured, packages
 from carvana.training.trackers import tracker_names
 from carvana.utils import __version__
 from carvana.utils.devices import describe, devices_named, resolve_device
-from carvana.utils.files import digest, file_digest
+from carvana.utils.files import digest, expanded, file_digest
 from carvana.utils.progress import Reporter
 
 _DIGITS = 8
@@ -99,6 +101,7 @@ class ComparisonPlan:
         out: The folder.
         header: What all rows share.
         split: The training and the validation images.
+        test: The images that a table of the user's keeps for a test.
         devices: On each of which a worker process runs at a time.
         device: The device as it was named: "auto" and "cuda" are any GPU.
         trials: The trials of each network, in the order in which the networks were named.
@@ -108,6 +111,7 @@ class ComparisonPlan:
     out: Path
     header: Header
     split: Split
+    test: tuple[Sample, ...]
     devices: list[str]
     device: str
     trials: dict[str, list[Trial]]
@@ -150,6 +154,9 @@ def make_plan(
     """
     if seeds < 1:
         raise ConfigError(f"seeds = {seeds}: expected 1 or more fits of each network")
+    fits = any(entry.run is None for entry in entries)
+    if seeds > 1 and not fits:
+        raise ConfigError(f"seeds = {seeds}: is for networks that are fitted here, and all of these are finished")
     runs = [Run(entry.run) for entry in entries if entry.run is not None]
     if runs and (config is None or config.data.root is None):
         known = next((run for run in runs if run.split_path.is_file()), None)
@@ -160,12 +167,12 @@ def make_plan(
         reporter.info(f"no --data given: networks are evaluated on the validation images of {known.path}")
     else:
         config = with_data(config or load_config(), reporter=reporter)
-        if len(runs) < len(entries) or config.split != SplitConfig() or any(run.split_path.is_file() for run in runs):
+        if fits or config.split != SplitConfig() or any(run.split_path.is_file() for run in runs):
             split = make_split(config.data, config.split, in_full(config).task.task(), reporter=reporter)
         else:  # models alone are judged on all images
             split = Split((), without_test(config_samples(config.data, config.data.root, reporter=reporter)))
     config = check(config, device=None if elsewhere else device)
-    if len(runs) < len(entries):
+    if fits:
         tracker_names(config.train.log_to)
     config, split, _ = measured(config, split, reporter=reporter)
     task = in_full(config).task.task()
@@ -174,7 +181,8 @@ def make_plan(
         _check_classes(run, task)
     check_sizes(split.train + split.val)
     tell_of_leak(split, reporter)
-    shared = split.shared_groups() if split.is_given else set()
+    is_folder = config.split.file is not None and config.split.file.is_dir()
+    shared = split.shared_groups() if split.is_given or is_folder else set()
     for entry in entries:
         if entry.run is not None and not Run(entry.run).split_path.is_file():
             reporter.warn(
@@ -186,12 +194,13 @@ def make_plan(
             continue
         refuse_known_groups(run, split.val, group=config.data.group, shared=shared, reporter=reporter)
     folder, given = Path(out), config
-    if config.split.file is None or not config.split.file.is_dir():
+    is_table = fits and config.split.file is not None and config.split.file.is_file()
+    test = samples_to_test(config.data, config.split) if is_table else ()
+    if not is_folder:
         config = config.replace({"split.file": str((folder / "split.csv").resolve())})
     sides = (("train", split.train), ("val", split.val))
     split_digest = digest([[sample.name, sample.group, side] for side, samples in sides for sample in samples])
     content = content_digest(split.train + split.val, reporter=reporter)
-    fits = any(entry.run is None for entry in entries)
     numbers = tuple(config.train.seed + number for number in range(seeds)) if fits else ()
     trials = {entry.name: _trials(entry, config, task, folder, numbers, split_digest + content) for entry in entries}
     if any(not trial.run.config_path.is_file() for found in trials.values() for trial in found if trial.is_fit):
@@ -215,9 +224,10 @@ def make_plan(
         scored=_SCORED[task.kind],
         task=task.model_dump(mode="json"),
         columns=tuple(dict.fromkeys(columns)),
+        finished=tuple(entry.name for entry in entries if entry.run is not None),
     )
     targets = script_targets(trial.config.arch for each in trials.values() for trial in each)
-    return ComparisonPlan(folder, header, split, devices, device, trials, targets)
+    return ComparisonPlan(folder, header, split, test, devices, device, trials, targets)
 
 
 def _on_images_of(run: Run, config: FitConfig | None) -> FitConfig:
@@ -227,10 +237,15 @@ def _on_images_of(run: Run, config: FitConfig | None) -> FitConfig:
             f"split: without a data folder the split of {run.path} is taken; to split its images in another way, name "
             "their folder with --data"
         )
-    theirs = run.read_config()
+    theirs, settings, usual = run.read_config(), config or load_config(), DataConfig()
     where = ("root", "images", "masks", "mask_suffix", "layout", "group", "channels", "range", "nodata", "pages")
     data = {f"data.{key}": getattr(theirs.data, key) for key in where}
-    settings = config or load_config()
+    for key in where:
+        if getattr(settings.data, key) not in (getattr(usual, key), getattr(theirs.data, key)):
+            raise ConfigError(
+                f"data.{key}: without a data folder the images of {run.path} are read as it read them; to read them in "
+                "another way, name their folder with --data"
+            )
     if not settings.task.classes:
         data["task"] = theirs.task.model_dump()
     return settings.replace({**data, "split": theirs.split.model_dump()})
@@ -253,9 +268,10 @@ def _config_of(run: Run, task: Task) -> FitConfig:
 
 
 def other_task(run: Run, task: Task) -> Task | None:
-    """The task by which a model's truth is read, if its own names other values of label files."""
-    if run.config_path.is_file():
-        return None
+    """The task by which the truth of a run or a model is read, if its own names other values of label files."""
+    if run.config_path.is_file():  # else of several classes: `_check_classes` has seen that their values are the same
+        values = run.read_config().task.task().classes[0].value
+        return task if task.kind == "binary" and values != task.classes[0].value else None
     own = read_spec(locate(run.path)).task
     return task if own is not None and own != task else None
 
@@ -295,16 +311,18 @@ def _trials(
         run = Run(entry.run)
         model = [file_digest(locate(run.path) / name) for name in (WEIGHTS, CONFIG)]
         config = _config_of(run, task)
-        other = other_task(run, config.task.task())
+        other = other_task(run, task)
         read = [] if other is None else [other.model_dump(mode="json")]
         key = f"{entry.slug}-{digest(model, data, *read)[:_DIGITS]}"
         return [_trial(entry, config, run, Run(out / "judged" / key), out)]
     trials = []
     for seed in seeds:
         own = config.replace({"arch": entry.arch, "train.seed": seed, **entry.changes})
-        weights = Path(own.model.encoder_weights)
+        weights = weights_path(own)
         if weights.is_file():
             own = own.replace({"model.encoder_weights": str(weights.resolve())})
+        elif weights.suffix in weight_files.SUFFIXES:
+            raise ConfigError(f"{entry.name}: model.encoder_weights: there is no file {weights}")
         run = _folder(out / "runs" / f"{entry.slug}-{_fit_digest(own, data)[:_DIGITS]}", own, data)
         trials.append(_trial(entry, own, run, run, out))
     return trials
@@ -323,7 +341,7 @@ def _folder(path: Path, config: FitConfig, data: str) -> Run:
         with suppress(CarvanaError):
             found = run.read_config()
             weights = config.model.encoder_weights  # the file of a folder with this digest; it may have moved
-            if Path(weights).is_file() and not Path(found.model.encoder_weights).is_file():
+            if weights_path(config).is_file() and not weights_path(found).is_file():
                 found = found.replace({"model.encoder_weights": weights})
             if config.train.batch_size == "auto":  # has become a number in the run
                 found = found.replace({"train.batch_size": "auto"})
@@ -332,11 +350,16 @@ def _folder(path: Path, config: FitConfig, data: str) -> Run:
     raise AssertionError(path)
 
 
+def weights_path(config: FitConfig) -> Path:
+    """Where the first weights lie, if they are a file."""
+    return expanded(config.model.encoder_weights)
+
+
 def _fit_digest(config: FitConfig, data: str) -> str:
     """A digest of everything that decides the result of a fit, but not of where images and weights lie."""
     values = config.digest_values()
     shown = {key: value for key, value in values["data"].items() if key not in _PLACES}
-    weights = Path(config.model.encoder_weights)
+    weights = weights_path(config)
     if weights.is_file():
         values["model"]["encoder_weights"] = file_digest(weights)
     origin = registry.archs.entry(config.arch) if config.arch in registry.archs else None

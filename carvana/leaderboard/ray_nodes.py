@@ -183,13 +183,14 @@ def those_that_see_the_same(
     """
     import ray
 
+    from carvana.leaderboard.plan import weights_path
     from carvana.models.serialization import CONFIG, WEIGHTS, locate
 
     samples = plan.split.train + plan.split.val
     files = [plan.out.resolve() / "split.csv"]
     for trial in plan.all_trials:
-        weights = Path(trial.config.model.encoder_weights)
-        files += [weights] if trial.is_fit else [locate(trial.run.path) / name for name in (WEIGHTS, CONFIG)]
+        model = [locate(trial.run.path) / name for name in (WEIGHTS, CONFIG)] if not trial.is_fit else []
+        files += model or [weights_path(trial.config)]
     files = sorted({path.resolve() for path in files if path.is_file()})
     fits = [trial.config.train.log_to for trial in plan.all_trials if trial.is_fit]
     trackers = sorted(

@@ -219,6 +219,7 @@ class Header(Record):
         scored: how images are scored, in words.
         task: what is distinguished, as in evaluation.json; without it, one object.
         columns: names of classes whose scores are columns of the table.
+        finished: names of the networks that were not fitted here, of which config, budget and seeds say nothing.
         version: of carvana.
         commit: of its source, with "+" where files are changed; None if it is not known.
         machine: hardware and torch.
@@ -253,6 +254,7 @@ class Header(Record):
     scored: str = "mean Dice per image at full size, thresholds chosen on other groups"
     task: Mapping[str, Any] = field(default_factory=dict)
     columns: tuple[str, ...] = ()
+    finished: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

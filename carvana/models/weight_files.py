@@ -14,7 +14,7 @@ from torch import Tensor
 
 from carvana.errors import ModelError
 
-_SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
+SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
 _WRAPPERS = ("state_dict", "model", "model_state_dict")
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
@@ -28,8 +28,8 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
     path = Path(path)
     if not path.is_file():
         raise ModelError(f"no such file of weights: '{path}'")
-    if path.suffix not in _SUFFIXES:
-        raise ModelError(f"'{path}' must end with {' or '.join(_SUFFIXES)}")
+    if path.suffix not in SUFFIXES:
+        raise ModelError(f"'{path}' must end with {' or '.join(SUFFIXES)}")
     if path.suffix != ".safetensors":
         return _tensors(_unpickled(path), path)
     try:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import io
 import json
 import re
+import unicodedata
 import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import NamedTuple, cast
+from urllib.parse import quote
 
 import numpy as np
 
@@ -207,12 +209,22 @@ class Wanted:
 def stem_of(name: str) -> str:
     r"""What the names of answers begin with: that of the image, without what might surprise.
 
-    >>> stem_of(r"C:\cars\my car.jpg"), stem_of("../../etc/passwd"), stem_of("")
-    ('my_car', 'passwd', 'image')
+    >>> stem_of(r"C:\cars\my car.jpg"), stem_of("../../etc/passwd"), stem_of("автомобиль.png"), stem_of("")
+    ('my_car', 'passwd', 'автомобиль', 'image')
     """
-    last = base_name(name)
-    plain = re.sub(r"[^\w.-]", "_", last.rpartition(".")[0] or last, flags=re.ASCII).strip("._-")
-    return plain[:80] or "image"
+    last = unicodedata.normalize("NFC", base_name(name))
+    plain = re.sub(r"[^\w.-]", "_", last.rpartition(".")[0] or last).strip("._-")
+    return plain.encode()[:80].decode(errors="ignore") or "image"
+
+
+def disposition(name: str) -> str:
+    r"""The header that names a file (RFC 6266); a name beyond ASCII is given as UTF-8, too (RFC 8187).
+
+    >>> disposition("a_mask.png"), disposition("é.png")
+    ('inline; filename="a_mask.png"', 'inline; filename="_.png"; filename*=UTF-8\'\'%C3%A9.png')
+    """
+    plain = re.sub(r"[^\x20-\x7e]", "_", name)
+    return f'inline; filename="{plain}"' + (f"; filename*=UTF-8''{quote(name)}" if plain != name else "")
 
 
 def base_name(name: str) -> str:

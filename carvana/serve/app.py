@@ -29,7 +29,7 @@ from carvana.inference.preprocess import network_size
 from carvana.models.model_card import CARD, model_card
 from carvana.models.segmenter import Segmenter
 from carvana.run import Run
-from carvana.serve.answers import OUTPUTS, TYPES, Wanted, accepted
+from carvana.serve.answers import OUTPUTS, TYPES, Wanted, accepted, disposition
 from carvana.serve.guard import Guard
 from carvana.serve.metrics import Metrics
 from carvana.serve.upload import Uploads, unless_gone
@@ -183,7 +183,7 @@ def create_app(predictor: BasePredictor, *, source: str = "", limits: Limits | N
             answer.data,
             media_type=TYPES[Path(answer.name).suffix],
             headers={
-                "Content-Disposition": f'inline; filename="{answer.name}"',
+                "Content-Disposition": disposition(answer.name),
                 "Server-Timing": ", ".join(f"{stage};dur={1000 * each:.1f}" for stage, each in times.items()),
             },
         )
@@ -260,6 +260,8 @@ def _values(predictor: BasePredictor) -> list[int]:
     import numpy as np
 
     task = predictor.task
+    if task.writes_value:
+        return [int(task.decode(np.array([1], np.uint8))[0])]
     if task.kind != "multiclass":
         return [255] * len(task.classes)
     found: list[int] = task.decode(np.arange(len(task.classes), dtype=task.dtype)).tolist()

@@ -13,7 +13,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -260,7 +260,8 @@ class Room:
             if turn.done() and not turn.cancelled():
                 self.give(count)
             else:
-                self._waiting.remove((count, turn))
+                with suppress(ValueError):  # `_serve` may have met it already
+                    self._waiting.remove((count, turn))
                 self._serve()
             raise
 

@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 
 from carvana.config import FitConfig
+from carvana.data.digest import content_digests
 from carvana.data.samples import Sample, find_samples
-from carvana.data.splits import split_samples, write_split
+from carvana.data.splits import Split, split_samples, write_split
 from carvana.errors import CarvanaError, ConfigError, RunError, UnknownNameError
 from carvana.leaderboard.entries import NetworkEntry, make_entries, refuse_known_groups
 from carvana.models.segmenter import create_model
@@ -209,3 +210,25 @@ def test_of_many_cars_some_are_named(tmp_path: Path) -> None:
     cars = "".join(chr(number) for number in range(0x3B1, 0x3B1 + 25))
     with pytest.raises(RunError, match="and 5 more"):
         refuse_known_groups(run_that_saw(tmp_path / "a", cars), validation(cars), reporter=Heard())
+
+
+def test_a_validation_folder_may_have_the_names_of_the_training_folder(tmp_path: Path) -> None:
+    sides = {}
+    for side in ("train", "val"):
+        folder = tmp_path / side
+        folder.mkdir()
+        sides[side] = [Sample(folder / f"{name}.png", folder / f"{name}_mask.png", name) for name in "ab"]
+        for sample in sides[side]:
+            for path in (sample.image, *sample.masks):
+                path.write_bytes(f"{side} {path.name}".encode())
+    split = Split(tuple(sides["train"]), tuple(sides["val"]))
+    run = Run(tmp_path / "run")
+    run.make()
+    run.write_record({})
+    write_split(run.split_path, split, digests=content_digests(split.train + split.val))
+    refuse_known_groups(run, split.val, reporter=Heard())
+    with pytest.raises(RunError, match=r"2 of the 2 validation groups \(a, b\)"):
+        refuse_known_groups(run, split.train, reporter=Heard())
+    write_split(run.split_path, split)  # of these nothing says which they are
+    with pytest.raises(RunError, match="2 of the 2"):
+        refuse_known_groups(run, split.val, reporter=Heard())

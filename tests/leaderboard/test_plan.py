@@ -14,11 +14,14 @@ from carvana.config import FitConfig
 from carvana.data.demo import write_demo
 from carvana.data.io.images import read_image, write_image
 from carvana.data.samples import Sample, find_samples
+from carvana.data.splits import samples_to_test, write_split
 from carvana.errors import ConfigError
+from carvana.leaderboard.board import Leaderboard
 from carvana.leaderboard.compare import _Execution
 from carvana.leaderboard.entries import NetworkEntry, make_entries
 from carvana.leaderboard.jobs import evaluate_finished
 from carvana.leaderboard.plan import ComparisonPlan, Trial, _check_classes, _commit, make_plan, other_task
+from carvana.leaderboard.report.text import facts
 from carvana.models.segmenter import create_model
 from carvana.run import Run
 from carvana.task import Task
@@ -287,3 +290,63 @@ def test_a_run_of_one_object_must_count_the_same_pixels(own: dict[str, Any], fit
     else:
         with pytest.raises(ConfigError, match="reads or ignores other values"):
             _check_classes(run, task)
+
+
+def test_a_binary_run_without_a_value_reads_labels_as_the_comparison_does(tmp_path: Path) -> None:
+    run, asked = Run(tmp_path / "run"), Task(classes={"cell": 2})
+    run.make()
+    run.write_config(FitConfig(task={"classes": ["cell"]}))
+    _check_classes(run, asked)
+    assert other_task(run, asked) == asked
+    assert other_task(run, Task(classes=["a nucleus"])) is None
+
+
+def test_weights_in_the_home_folder_count_by_their_bytes(
+    tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    entry = NetworkEntry("unet/resnet18", "unet/resnet18", changes={"model.encoder_weights": "~/weights.pth"})
+    found = []
+    for content in (b"one", b"two"):
+        (tmp_path / "weights.pth").write_bytes(content)
+        found += folders(plan(recipe(tiny_data, **{"model.options": {}}), [entry]))
+    assert found[0] != found[1]
+
+
+def test_weights_that_are_missing_are_told_before_anything_is_fitted(tiny_data: Path) -> None:
+    entries = make_entries(["unet-ref", "b=unet/resnet18"], ["b:model.encoder_weights=typo.pth", "b:model.options={}"])
+    with pytest.raises(ConfigError, match=r"b: model.encoder_weights: there is no file typo.pth"):
+        plan(recipe(tiny_data), entries)
+
+
+def test_the_images_that_a_table_keeps_for_a_test_stay_named(tiny_data: Path, tmp_path: Path) -> None:
+    rows = [f"{sample.name},{sample.group}" for sample in find_samples(tiny_data)]
+    parts = ["train"] * (len(rows) - 8) + ["val"] * 4 + ["test"] * 4
+    lines = [f"{row},{part}" for row, part in zip(rows, parts, strict=True)]
+    (tmp_path / "mine.csv").write_text("\n".join(["image,group,subset", *lines]))
+    made = plan(recipe(tiny_data, split__file=str(tmp_path / "mine.csv")))
+    write_split(tmp_path / "split.csv", made.split, test=made.test)
+    assert (tmp_path / "split.csv").read_text().splitlines()[1:] == lines
+    again = FitConfig(data={"root": str(tiny_data)}, split={"file": str(tmp_path / "split.csv")})
+    assert samples_to_test(again.data, again.split) == made.test
+    assert len(made.split.train + made.split.val) == len(rows) - 4
+
+
+def test_several_seeds_of_finished_runs_are_refused(tiny_run: Path) -> None:
+    with pytest.raises(ConfigError, match=r"seeds = 3: is for networks that are fitted here"):
+        plan(FitConfig(), make_entries([str(tiny_run)]), seeds=3)
+
+
+def test_images_of_a_run_are_not_read_in_another_way_without_a_word(tiny_run: Path) -> None:
+    with pytest.raises(ConfigError, match=r"data.group: without a data folder the images of .* as it read them"):
+        plan(FitConfig(data={"group": r"(\w+)-"}), make_entries([str(tiny_run), "unet-ref"]))
+
+
+def test_networks_that_were_fitted_before_are_left_out_of_what_the_fits_share(tiny_run: Path, tiny_data: Path) -> None:
+    header = plan(FitConfig(model={"options": {"width": 4}}), make_entries([str(tiny_run), "unet-ref"])).header
+    told = dict(facts(Leaderboard(header, (), (), ())))
+    for label, own in (("config", "test"), ("budget", "4 epochs for each training"), ("seed", "0")):
+        assert told[label] == f"{own}; that of each run for {tiny_run}"
+    told = dict(facts(Leaderboard(plan(recipe(tiny_data)).header, (), (), ())))
+    assert told["budget"] == "2 epochs for each training"

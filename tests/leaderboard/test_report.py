@@ -21,7 +21,7 @@ from carvana.leaderboard.records import FAILED, Pair, Row, ScoredImage, SeedRun
 from carvana.leaderboard.report.charts import COST_AXES, LAYOUTS
 from carvana.leaderboard.report.columns import COLUMNS, columns
 from carvana.leaderboard.report.html import highlights, to_html, to_html_table, view_errors
-from carvana.leaderboard.report.text import escaped, notes, to_csv, to_markdown, to_rich, to_text
+from carvana.leaderboard.report.text import _is_of, escaped, notes, to_csv, to_markdown, to_rich, to_text
 
 NASTY = "a|b<script>alert(1)</script>[bold]`c`\n&amp;\"'\\"
 PARTIAL = {
@@ -316,9 +316,24 @@ def test_a_network_that_was_fitted_elsewhere_is_told() -> None:
     here = replace(row.refits[0], version=board.header.version, machine=board.header.machine)
     there = replace(row.refits[0], version="0.0.9", machine="an abacus")
     for refit, told in ((here, False), (there, True)):
+        assert _is_of(refit.machine or "", board.header.machine) != told
         rows = tuple(replace(each, refits=(refit,)) if each is row else each for each in board.rows)
         words = " ".join(notes(replace(board, rows=rows)))
         assert (f"{row.name} (carvana 0.0.9 on an abacus)" in words) == told
+
+
+@pytest.mark.parametrize(
+    ("hardware", "machine", "same"),
+    [
+        ("2 cores of AMD EPYC, AVX2", "2 cores of AMD EPYC, AVX2, torch 2.14.1, 2 threads", True),
+        ("2 cores of AMD EPYC, AVX2", "32 cores of AMD EPYC, AVX2, torch 2.14.1, 2 threads", False),
+        ("2 cores of AMD EPYC, AVX2", "node7: 2 cores of AMD EPYC, AVX2, torch 2.14.1", True),
+        ("NVIDIA H200", "4 x NVIDIA H200, torch 2.14.1", True),
+        ("NVIDIA H200", "NVIDIA H200 NVL, torch 2.14.1", False),
+    ],
+)
+def test_machines_are_told_apart(hardware: str, machine: str, same: bool) -> None:
+    assert _is_of(hardware, machine) == same
 
 
 def test_pixels_of_classes_that_are_in_no_true_label_are_stated() -> None:

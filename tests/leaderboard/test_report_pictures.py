@@ -214,3 +214,11 @@ def test_images_that_cannot_be_read_are_told(board: Leaderboard, tmp_path: Path)
         samples.append(replace(sample, image=path))
     images = [replace(image, image=Path(image.image).with_suffix(".npy").name) for image in board.images]
     assert "images could not be read" in to_html(replace(board, samples=tuple(samples), images=tuple(images)))
+
+
+def test_images_without_a_score_are_left_out(board: Leaderboard) -> None:
+    """Such as one whose pixels are all void."""
+    first, *others = board.images
+    page = to_html(replace(board, images=(replace(first, scores={}), *others[:2])))
+    assert page.count("<article") == 2
+    assert f"the image {first.image}" not in page

@@ -8,6 +8,7 @@ import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import numpy as np
 import pytest
@@ -334,6 +335,21 @@ def test_what_the_model_is(kind: str, client: TestClient) -> None:
     assert [each["name"] for each in told["classes"]] == predictor(kind).task.names
     if kind == "multiclass":
         assert [each["value"] for each in told["classes"]] == [10, 20, 30]
+
+
+def test_the_value_of_one_class_is_that_of_its_masks() -> None:
+    own = predictor()
+    assert [each["value"] for each in model_record(own, "")["classes"]] == [255]
+    own.task = carvana.Task(classes={"cell": 2})
+    assert [each["value"] for each in model_record(own, "")["classes"]] == [2]
+
+
+def test_names_beyond_ascii_are_kept(binary: TestClient) -> None:
+    for name, plain, exact in (("автомобиль 1.png", "___________1", "автомобиль_1"), ("e\u0301.png", "_", "\xe9")):
+        header = ask(binary, name=name).headers["content-disposition"]
+        assert header == f"inline; filename=\"{plain}_mask.png\"; filename*=UTF-8''{quote(exact)}_mask.png"
+    answer = ask(binary, "/predict?output=mask,overlay", name="汽车.jpg")
+    assert sorted(members(answer.content)) == ["汽车_mask.png", "汽车_overlay.jpg"]
 
 
 def test_a_runs_score_and_card_are_told(tiny_run: Path) -> None:

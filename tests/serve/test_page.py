@@ -151,6 +151,8 @@ def test_a_cutout_is_that_of_the_server_on_any_ground(browser: Browser, ports: d
             "const c = document.getElementById('colour'); c.value = '#ff0000'; c.dispatchEvent(new Event('input'))"
         )
         on_red = decoded(saved(page, "cutout")[1])
+        with zipfile.ZipFile(io.BytesIO(saved(page, "zip")[1])) as archive:
+            np.testing.assert_array_equal(decoded(archive.read("car_cutout.png")), on_red)
         outside = predictor().predict(IMAGE).probabilities < 0.01
         clear = decoded(data)[..., 3] == 0
         assert (on_red[clear][:, :3] == (255, 0, 0)).all()
@@ -211,8 +213,9 @@ def test_all_is_saved_as_one_zip(browser: Browser, ports: dict[str, int], kind: 
 
 def test_what_a_browser_cannot_read_is_shown_by_the_server(browser: Browser, ports: dict[str, int]) -> None:
     with shown(browser, ports["binary"]) as page:
-        drop(page, ("car.tif", encoded(IMAGE, "TIFF")), ("notes.txt", b"hello"))
-        wait_for(page, "car.tif")
+        drop(page, ("машина.tif", encoded(IMAGE, "TIFF")), ("notes.txt", b"hello"))
+        wait_for(page, "машина.tif")
+        assert saved(page, "mask")[0] == "машина_mask.png"
         assert seen(page, "original").shape == (90, 140, 4)
         page.wait_for_selector(".failed >> text=not an image")
 

@@ -278,3 +278,18 @@ def test_the_worker_computes_as_a_program_does() -> None:
         assert np.abs(decoded(answer.data) / 256 - wanted).max() <= 1 / 256
 
     within(own, story)
+
+
+def test_one_who_hangs_up_just_before_room_is_given_is_no_error() -> None:
+    async def story() -> None:
+        room = Room(1)
+        await room.take(1)
+        waiting = asyncio.ensure_future(room.take(1))
+        await asyncio.sleep(0)
+        waiting.cancel()
+        room.give(1)
+        [found] = await asyncio.gather(waiting, return_exceptions=True)
+        assert isinstance(found, asyncio.CancelledError)
+        await asyncio.wait_for(room.take(1), 1)
+
+    asyncio.run(story())

@@ -179,7 +179,8 @@ def read_with_nodata(
     """
     if not isinstance(source, str | os.PathLike):
         source = read_bytes(source, max_pixels)  # an open file can be read once
-    with stream(source, max_pixels if window is None else ANY_SIZE) as file:
+    is_path = isinstance(source, str | os.PathLike)  # of which no more is read than was checked
+    with stream(source, ANY_SIZE if is_path or window is not None else max_pixels) as file:
         start = file.read(8)
         file.seek(0)
         if start[:4] in TIFF_STARTS and has_tifffile():
@@ -292,9 +293,9 @@ def _read_numpy(file: Any, source: Source, single: bool) -> NDArray[Any]:
     try:
         if single and isinstance(source, str | os.PathLike):
             return _bands_last(np.load(source, mmap_mode="r", allow_pickle=False), name)
-        loaded = np.load(io.BytesIO(file.read()), allow_pickle=False)
         if single:
-            return _bands_last(loaded, name)
+            return _bands_last(np.load(io.BytesIO(file.read()), allow_pickle=False), name)
+        loaded = np.load(file, allow_pickle=False)
         arrays = [each for key in loaded.files if isinstance(each := loaded[key], np.ndarray)]
     except (DataError, MemoryError):
         raise

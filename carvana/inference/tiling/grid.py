@@ -313,7 +313,7 @@ def _common(shift: int, side: int) -> tuple[slice, slice]:
     return slice(max(0, shift), min(side, side + shift)), slice(max(0, -shift), min(side, side - shift))
 
 
-@lru_cache(maxsize=16)
+@lru_cache(maxsize=1)
 def _gaussian(tile: Size) -> NDArray[np.float32]:
     rows, columns = (np.exp(-0.5 * ((np.arange(side) - (side - 1) / 2) / (SIGMA * side)) ** 2) for side in tile)
     return np.maximum(np.outer(rows, columns), LEAST_WEIGHT).astype(np.float32)

@@ -239,6 +239,12 @@ def each_batch(accumulators: Sequence[Accumulator], network: Network, *, most: C
                 accumulator.add(rows, columns, output)
             del tiles, outputs, output  # gone before the next ones are there, or another network's
             yield
+        if size[0] * size[1] > _KEPT:
+            _weights.cache_clear()
+
+
+_KEPT = 2**22
+"""Pixels of a tile up to which weights are kept for other images: 16 MB each."""
 
 
 @lru_cache(maxsize=16)  # for a row of tiles in the middle of an image it takes five at the most

@@ -201,7 +201,10 @@ COLUMNS = (
     Column(
         "fit_seconds", "fit, min", "Training time in minutes:seconds, the mean of the trainings.", minutes, brief=True
     ),
-    Column("threshold", "threshold", "The best one on these images, stored in the model.", "{:.3f}".format),
+    Column(
+        "threshold", "threshold", "The best one on these images; of networks fitted here also that of the model.",
+        "{:.3f}".format,
+    ),
     Column(
         "size", "size", "Height x width at which the network sees an image.",
         sort_by=_pixels, text=_size, more_is_better=True, brief=True,

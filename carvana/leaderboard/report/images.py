@@ -77,12 +77,13 @@ def disagreements(board: LeaderboardData) -> list[Picture] | str:
     if len(rows) < 2:
         return "It takes the masks of two networks to compare them."
     samples = {sample.name: sample for sample in board.samples if _has_truth(sample) and _is_there(sample)}
-    images = [image for image in board.images if image.image in samples]
+    names = [row.name for row in rows]
+    images = [image for image in board.images if image.image in samples and image.scores.keys() >= set(names)]
     if not images:
         return "The images could not be found when this page was written."
     chosen = most_different(
         images,
-        [row.name for row in rows],
+        names,
         lambda image: _read_counted(samples[image.image], rows, task),
         measure=_label_distance if task.kind == "multiclass" else mean_distance,
     )

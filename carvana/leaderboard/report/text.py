@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+from carvana.errors import listed
 from carvana.evaluation.statistics import LEVEL, groups_needed
 from carvana.leaderboard.records import OK, WAITING, LeaderboardData, Row, SeedRun
 from carvana.leaderboard.report.columns import columns
@@ -26,6 +27,7 @@ def facts(board: LeaderboardData) -> tuple[tuple[str, str], ...]:
     """The header as pairs of a label and a text; first of all, whether the comparison is still unfinished."""
     header = board.header
     status = unfinished(board)
+    those = f"; that of each run for {listed([*map(_one_line, header.finished)])}" if header.finished else ""
     return (
         *((("status", status),) if status else ()),
         ("data", header.data),
@@ -33,9 +35,12 @@ def facts(board: LeaderboardData) -> tuple[tuple[str, str], ...]:
         ("trained on", counted(header.train_images, header.train_groups) if header.train_images else "not known"),
         ("scored", header.scored),
         ("split", f"{header.split} (content {header.content})"),
-        ("config", header.config_name or "that of each run"),
-        ("budget", f"{header.budget} for each training" if header.budget else "that of each run"),
-        ("seeds" if len(header.seeds) > 1 else "seed", ", ".join(map(str, header.seeds)) or "that of each run"),
+        ("config", f"{header.config_name}{those}" if header.config_name else "that of each run"),
+        ("budget", f"{header.budget} for each training{those}" if header.budget else "that of each run"),
+        (
+            "seeds" if len(header.seeds) > 1 else "seed",
+            f"{', '.join(map(str, header.seeds))}{those}" if header.seeds else "that of each run",
+        ),
         ("carvana", f"{header.version} (commit {header.commit or 'unknown'})"),
         ("machine", one_core(header.machine)),
     )
@@ -90,11 +95,16 @@ def notes(board: LeaderboardData) -> tuple[str, ...]:
         f"{row.name} (carvana {refit.version} on {one_core(str(refit.machine))})"
         for row in ranked
         for refit in row.refits
-        if refit.version not in (None, here.version) or (refit.machine or "") not in here.machine
+        if refit.version not in (None, here.version) or not _is_of(refit.machine or "", here.machine)
     ]
     if elsewhere:
         lines.append(f"Not fitted by this version on this machine: {'; '.join(dict.fromkeys(elsewhere))}.")
     return tuple(lines)
+
+
+def _is_of(hardware: str, machine: str) -> bool:
+    """Whether the hardware of a run is that of a header's machine, whose line says more."""
+    return not hardware or re.search(rf"(^|: |\d x ){re.escape(hardware)}(, torch|$)", machine) is not None
 
 
 def remarks(board: LeaderboardData) -> tuple[Row, ...]:

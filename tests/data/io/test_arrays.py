@@ -348,3 +348,17 @@ def test_a_picture_of_16_bits_in_memory_is_its_file(tmp_path: Path) -> None:
     spec = ImageSpec(range=((100, 60_000),) * 3)
     with Image.open(tmp_path / "a.png") as picture:
         np.testing.assert_array_equal(read_pixels(picture, spec), read_pixels(tmp_path / "a.png", spec))
+
+
+@pytest.mark.parametrize("name", ["a.tif", "a.npy", "a.npz"])
+def test_many_bands_take_more_bytes_than_a_picture_of_as_many_pixels(name: str, tmp_path: Path) -> None:
+    array, path = drawn(32, "uint16", (600, 600)), tmp_path / name
+    if name == "a.tif":
+        written(path, array)
+    elif name == "a.npy":
+        np.save(path, array)
+    else:
+        np.savez(path, array)
+    np.testing.assert_array_equal(read_array(path, max_pixels=400_000), array)
+    with pytest.raises(ImageTooLargeError, match="max_pixels"):
+        read_array(path, max_pixels=350_000)

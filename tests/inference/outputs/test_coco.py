@@ -163,3 +163,13 @@ def test_images_of_several_drives_keep_their_paths(monkeypatch: pytest.MonkeyPat
 
     monkeypatch.setattr("carvana.inference.outputs.coco.os.path.commonpath", refuse)
     assert names_of([Path("c/a.png"), Path("d/b.png")]) == ["c/a.png", "d/b.png"]
+
+
+def test_images_that_were_moved_stay_in_the_file(photos: list[Path], tmp_path: Path) -> None:
+    out, bright = tmp_path / "out", predictor(Task(classes=["bright"]))
+    predict_folder(bright, photos, out=out, save=["coco"])
+    before = json.loads((out / JOINED).read_text())
+    moved = sorted(photos[0].parent.rename(tmp_path / "elsewhere").glob("*.png"))
+    assert predict_folder(bright, moved, out=out, save=["coco"]).skipped == len(moved)
+    assert json.loads((out / JOINED).read_text()) == before
+    assert len(before["images"]) == len(photos)

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 import carvana
 from carvana.errors import ConfigError, ModelError
 from carvana.inference.tiling.grid import plan_tiles
-from carvana.inference.tiling.tiled import Accumulator, run_tiles, tiled
+from carvana.inference.tiling.tiled import Accumulator, _weights, run_tiles, tiled
 from carvana.models.segmenter import create_model
 
 
@@ -139,3 +139,13 @@ def test_wrong_arguments_are_one_line() -> None:
         tiled(nn.Identity(), photos, overlap=0.5, halo=4)
     with pytest.raises(ModelError, match=r"\(10, 10\) for tiles of \(20, 20\)"):
         tiled(lambda tiles: tiles[..., ::2, ::2], photos, tile=20)
+
+
+def test_weights_of_large_tiles_are_kept_for_one_image_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    photos, network = images(1, 3, 70, 90), nn.Conv2d(3, 1, 1)
+    with torch.no_grad():
+        carvana.tiled(network, photos, tile=32, stride=8)
+        assert _weights.cache_info().currsize > 0
+        monkeypatch.setattr("carvana.inference.tiling.tiled._KEPT", 100)
+        carvana.tiled(network, photos, tile=32, stride=8)
+    assert _weights.cache_info().currsize == 0
