@@ -31,7 +31,8 @@ from carvana.config import DataConfig, FitConfig, SplitConfig, load_config
 from carvana.data.check.masks import check_sizes
 from carvana.data.digest import content_digest
 from carvana.data.samples import Sample
-from carvana.data.splits import Split, config_samples, make_split, samples_to_test, tell_of_leak, without_test
+from carvana.data.split import named_samples
+from carvana.data.splits import Split, config_samples, make_split, tell_of_leak, without_test
 from carvana.errors import CarvanaError, ConfigError, did_you_mean, plural, shortened
 from carvana.evaluation.samples import read_run_split
 from carvana.leaderboard.entries import NetworkEntry, refuse_known_groups
@@ -194,8 +195,10 @@ def make_plan(
             continue
         refuse_known_groups(run, split.val, group=config.data.group, shared=shared, reporter=reporter)
     folder, given = Path(out), config
-    is_table = fits and config.split.file is not None and config.split.file.is_file()
-    test = samples_to_test(config.data, config.split) if is_table else ()
+    table, test = config.split.file, list[Sample]()
+    if fits and table is not None and table.is_file():
+        named = named_samples(table, config_samples(config.data, config.data.root))
+        test = [sample for sample, subset in named if subset == "test"]
     if not is_folder:
         config = config.replace({"split.file": str((folder / "split.csv").resolve())})
     sides = (("train", split.train), ("val", split.val))
@@ -227,7 +230,7 @@ def make_plan(
         finished=tuple(entry.name for entry in entries if entry.run is not None),
     )
     targets = script_targets(trial.config.arch for each in trials.values() for trial in each)
-    return ComparisonPlan(folder, header, split, test, devices, device, trials, targets)
+    return ComparisonPlan(folder, header, split, tuple(test), devices, device, trials, targets)
 
 
 def _on_images_of(run: Run, config: FitConfig | None) -> FitConfig:
