@@ -100,9 +100,8 @@ def read_prepared(
         return
     check_readers_can_begin()
     sample = overlapped(reader.read, images[:: -(-len(images) // _SAMPLED)], bytes_of=_bytes_of)
-    found = [prepared for prepared in sample if not isinstance(prepared, str)]
-    each = max([1, *(prepared.nbytes for prepared in found)])
-    largest = max([1, *(prepared.read_nbytes for prepared in found)])
+    sizes = [(prepared.nbytes, prepared.read_nbytes) for prepared in sample if not isinstance(prepared, str)]
+    each, largest = (max(1, *column) for column in zip((1, 1), *sizes, strict=True))
     workers = max(1, min(workers, len(images), SHARED_BYTES // largest))
     loader = DataLoader(
         reader,

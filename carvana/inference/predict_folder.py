@@ -151,11 +151,7 @@ def predict_folder(
             check_regular(path)  # reading a pipe might never end
             item.digest = file_digest(path)
             if leave_foreign(item):
-                item.skipped, place = True, str(absolute_paths([path])[0])
-                moved = [name for name in item.files.values() if manifest.made_of[name].get("photo") != place]
-                if moved:  # the image has; its files are as they were
-                    known = {name: manifest.newest_digest(name) for name in moved}
-                    manifest.add(known, {"photo": place} | made_of(item))
+                item.skipped = True
                 return item, None
             if given.is_large:
                 item.raster = Raster(path, spec, predictor.device, page=given.page)
@@ -194,10 +190,22 @@ def predict_folder(
                 digests[name] = file_digest(path)
             leave_foreign(item)  # somebody may have put a file there meanwhile
             digests = {name: digests[name] for name in item.files.values()}
-            manifest.add(digests, {"photo": str(absolute_paths([item.path])[0])} | made_of(item))
+            manifest.add(digests, {"photo": place_of(item)} | made_of(item))
+
+    def place_of(item: _Item) -> str:
+        return str(absolute_paths([item.path])[0])
+
+    def note_where(item: _Item) -> None:
+        """Add to the manifest where an image lies now, whose outputs were made of it at another place."""
+        names = [name for name in item.files.values() if manifest.made_of[name].get("photo") != place_of(item)]
+        if names:
+            digests = {name: manifest.newest_digest(name) for name in names}
+            manifest.add(digests, {"photo": place_of(item)} | made_of(item))
 
     def write(result: tuple[_Item, Prediction | None]) -> _Item:
         item, prediction = result
+        if item.skipped:
+            note_where(item)
         if prediction is not None:
             try:
                 place, void = item.given.place, item.void

@@ -233,14 +233,16 @@ def _check_distinct(one: NetworkEntry, other: NetworkEntry) -> None:
 def _own_validation(run: Run, trained: Set[str], scored: Sequence[Sample]) -> Set[str]:
     """Names of training images that validation images of the run have as well, which are those to score, by digest.
 
-    Such are there where another folder validates (``split.file``) whose files are named as those of the training.
+    Such are there where another folder validates (``split.file``) whose files are named as those of the training. An
+    image that is in both is known all the same.
     """
     both = trained & run.read_split("val").keys()
     again, kept = [sample for sample in scored if sample.name in both], run.read_digests()
     if not again or not kept:
         return set()
     digests = zip(again, content_digests(again), strict=True)
-    return {sample.name for sample, found in digests if found and kept.get(("val", sample.name)) == found}
+    names = {sample.name for sample, found in digests if found and kept.get(("val", sample.name)) == found}
+    return {name for name in names if kept.get(("train", name)) != kept["val", name]}
 
 
 def _group(name: str, group: str | None) -> str | None:

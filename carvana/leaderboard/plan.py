@@ -33,7 +33,7 @@ from carvana.data.digest import content_digest
 from carvana.data.samples import Sample
 from carvana.data.split import named_samples
 from carvana.data.splits import Split, config_samples, make_split, tell_of_leak, without_test
-from carvana.errors import CarvanaError, ConfigError, did_you_mean, plural, shortened
+from carvana.errors import CarvanaError, ConfigError, DataError, did_you_mean, plural, shortened
 from carvana.evaluation.samples import read_run_split
 from carvana.leaderboard.entries import NetworkEntry, refuse_known_groups
 from carvana.leaderboard.records import Header
@@ -197,8 +197,10 @@ def make_plan(
     folder, given = Path(out), config
     table, test = config.split.file, list[Sample]()
     if fits and table is not None and table.is_file():
-        named = named_samples(table, config_samples(config.data, config.data.root))
-        test = [sample for sample, subset in named if subset == "test"]
+        used = {sample.name for sample in split.train + split.val}
+        with suppress(DataError):  # without a data folder it is the table of a run, and may have changed since
+            named = named_samples(table, config_samples(config.data, config.data.root))
+            test = [sample for sample, subset in named if subset == "test" and sample.name not in used]
     if not is_folder:
         config = config.replace({"split.file": str((folder / "split.csv").resolve())})
     sides = (("train", split.train), ("val", split.val))
@@ -246,8 +248,8 @@ def _on_images_of(run: Run, config: FitConfig | None) -> FitConfig:
     for key in where:
         if getattr(settings.data, key) not in (getattr(usual, key), getattr(theirs.data, key)):
             raise ConfigError(
-                f"data.{key}: without a data folder the images of {run.path} are read as it read them; to read them in "
-                "another way, name their folder with --data"
+                f"data.{key}: without a data folder the images of {run.path} are read as it read them; leave this key "
+                f"at {getattr(usual, key)!r}, or name their folder with --data"
             )
     if not settings.task.classes:
         data["task"] = theirs.task.model_dump()
@@ -272,6 +274,7 @@ def _config_of(run: Run, task: Task) -> FitConfig:
 
 def other_task(run: Run, task: Task) -> Task | None:
     """The task by which the truth of a run or a model is read, if its own names other values of label files."""
+    task = _config_of(run, task).task.task() if task.is_unnamed else task
     if run.config_path.is_file():  # else of several classes: `_check_classes` has seen that their values are the same
         values = run.read_config().task.task().classes[0].value
         return task if task.kind == "binary" and values != task.classes[0].value else None
@@ -324,7 +327,7 @@ def _trials(
         weights = weights_path(own)
         if weights.is_file():
             own = own.replace({"model.encoder_weights": str(weights.resolve())})
-        elif weights.suffix in weight_files.SUFFIXES:
+        elif weights.suffix in weight_files.SUFFIXES and not _origin(own):  # plugins take what they like
             raise ConfigError(f"{entry.name}: model.encoder_weights: there is no file {weights}")
         run = _folder(out / "runs" / f"{entry.slug}-{_fit_digest(own, data)[:_DIGITS]}", own, data)
         trials.append(_trial(entry, own, run, run, out))
@@ -365,10 +368,15 @@ def _fit_digest(config: FitConfig, data: str) -> str:
     weights = weights_path(config)
     if weights.is_file():
         values["model"]["encoder_weights"] = file_digest(weights)
-    origin = registry.archs.entry(config.arch) if config.arch in registry.archs else None
-    plugin = [origin.source, origin.version] if origin is not None and origin.source != "carvana" else []
+    plugin = _origin(config)
     plugin += [word for each in sorted(packages_with_versions(config).items()) for word in each]
     return digest({**values, "data": shown, "split": data}, plugin)
+
+
+def _origin(config: FitConfig) -> list[str]:
+    """The package of the architecture and its version, unless it is this one."""
+    entry = registry.archs.entry(config.arch) if config.arch in registry.archs else None
+    return [entry.source, entry.version] if entry is not None and entry.source != "carvana" else []
 
 
 def _shared(configs: Sequence[FitConfig]) -> dict[str, dict[str, Any]]:

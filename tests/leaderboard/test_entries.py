@@ -229,6 +229,11 @@ def test_a_validation_folder_may_have_the_names_of_the_training_folder(tmp_path:
     refuse_known_groups(run, split.val, reporter=Heard())
     with pytest.raises(RunError, match=r"2 of the 2 validation groups \(a, b\)"):
         refuse_known_groups(run, split.train, reporter=Heard())
+    split.train[0].image.write_bytes(split.val[0].image.read_bytes())
+    split.train[0].masks[0].write_bytes(split.val[0].masks[0].read_bytes())
+    write_split(run.split_path, split, digests=content_digests(split.train + split.val))
+    with pytest.raises(RunError, match=r"1 of the 2 validation groups \(a\)"):
+        refuse_known_groups(run, split.val, reporter=Heard())
     write_split(run.split_path, split)  # of these nothing says which they are
     with pytest.raises(RunError, match="2 of the 2"):
         refuse_known_groups(run, split.val, reporter=Heard())

@@ -14,7 +14,7 @@ from carvana.config import FitConfig
 from carvana.data.demo import write_demo
 from carvana.data.io.images import read_image, write_image
 from carvana.data.samples import Sample, find_samples
-from carvana.data.splits import samples_to_test, write_split
+from carvana.data.splits import read_split, samples_to_test, write_split
 from carvana.errors import ConfigError
 from carvana.leaderboard.board import Leaderboard
 from carvana.leaderboard.compare import _Execution
@@ -350,3 +350,34 @@ def test_networks_that_were_fitted_before_are_left_out_of_what_the_fits_share(ti
         assert told[label] == f"{own}; that of each run for {tiny_run}"
     told = dict(facts(Leaderboard(plan(recipe(tiny_data)).header, (), (), ())))
     assert told["budget"] == "2 epochs for each training"
+
+
+def test_a_comparison_without_a_named_class_leaves_a_run_its_own(tmp_path: Path) -> None:
+    run = Run(tmp_path / "run")
+    run.make()
+    run.write_config(FitConfig(task={"classes": {"cell": 2}}))
+    assert other_task(run, Task.binary()) is None
+
+
+def test_a_table_that_has_changed_since_a_run_read_it_does_no_harm(tiny_data: Path, tmp_path: Path) -> None:
+    rows = [f"{sample.name},{sample.group}" for sample in find_samples(tiny_data)]
+    parts = ["train"] * (len(rows) - 8) + ["val"] * 4 + ["test"] * 4
+    table = tmp_path / "mine.csv"
+    table.write_text("\n".join(["image,group,subset", *(f"{r},{p}" for r, p in zip(rows, parts, strict=True))]))
+    run = Run(tmp_path / "run")
+    run.make()
+    run.write_config(recipe(tiny_data, arch="unet-ref", split__file=str(table)))
+    run.write_evaluation({"dice": 0.9})
+    write_split(run.split_path, read_split(table, find_samples(tiny_data)))
+    (run.path / "model").mkdir()
+    for name in ("model.safetensors", "config.json"):
+        (run.path / "model" / name).write_text("")
+    entries = [NetworkEntry("mine", run=run.path), NetworkEntry("unet-ref", "unet-ref")]
+    moved = rows[len(rows) - 5]
+    name = moved.partition(",")[0]
+    for text in (table.read_text().replace(f"{moved},val", f"{moved},test"), "image,group,subset\ngone.jpg,g,test\n"):
+        table.write_text(text)
+        made = plan(FitConfig(model={"options": {"width": 4}}), entries)
+        assert name in {sample.name for sample in made.split.val}
+        assert name not in {sample.name for sample in made.test}
+        assert len(made.test) == (4 if "gone" not in text else 0)
