@@ -328,7 +328,9 @@ def _trials(
         if weights.is_file():
             own = own.replace({"model.encoder_weights": str(weights.resolve())})
         elif weights.suffix in weight_files.SUFFIXES and not _origin(own):  # plugins take what they like
-            raise ConfigError(f"{entry.name}: model.encoder_weights: there is no file {weights}")
+            raise ConfigError(
+                f"{entry.name}: model.encoder_weights: no such file '{weights}'; correct the path, or take auto or none"
+            )
         run = _folder(out / "runs" / f"{entry.slug}-{_fit_digest(own, data)[:_DIGITS]}", own, data)
         trials.append(_trial(entry, own, run, run, out))
     return trials

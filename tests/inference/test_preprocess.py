@@ -1,10 +1,11 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
 from carvana.config import FitConfig
 from carvana.errors import ConfigError
-from carvana.inference.preprocess import network_size
+from carvana.inference.preprocess import PreprocessedImage, network_size
 
 
 def test_a_model_that_saw_photos_at_their_own_size_does_so_again() -> None:
@@ -55,3 +56,10 @@ def test_the_bounds_are_those_of_a_recipe(size: tuple[int, int]) -> None:
 def test_a_misspelt_scale_is_answered_with_the_right_one() -> None:
     with pytest.raises(ConfigError, match="did you mean 'native'"):
         network_size("nativ", None)
+
+
+def test_what_an_image_took_while_it_was_read_is_known() -> None:
+    shrunken = PreprocessedImage((torch.zeros(10, 20, 3, dtype=torch.uint8),), (1000, 2000))
+    assert (shrunken.nbytes, shrunken.read_nbytes) == (600, 6_000_000)
+    several = PreprocessedImage(2 * (torch.zeros(10, 20, 3, dtype=torch.uint8),), (10, 20))
+    assert several.read_nbytes == several.nbytes == 1200

@@ -316,7 +316,7 @@ def test_weights_in_the_home_folder_count_by_their_bytes(
 
 def test_weights_that_are_missing_are_told_before_anything_is_fitted(tiny_data: Path) -> None:
     entries = make_entries(["unet-ref", "b=unet/resnet18"], ["b:model.encoder_weights=typo.pth", "b:model.options={}"])
-    with pytest.raises(ConfigError, match=r"b: model.encoder_weights: there is no file typo.pth"):
+    with pytest.raises(ConfigError, match=r"b: model.encoder_weights: no such file 'typo.pth'; correct the path"):
         plan(recipe(tiny_data), entries)
 
 

@@ -241,15 +241,20 @@ def test_room_is_given_in_order_and_a_large_one_does_not_wait_for_ever() -> None
     asyncio.run(story())
 
 
-def test_room_that_was_given_to_one_who_hangs_up_at_that_moment_comes_back() -> None:
+@pytest.mark.parametrize("gives_first", [True, False])
+def test_room_that_was_given_to_one_who_hangs_up_at_that_moment_comes_back(gives_first: bool) -> None:
     async def story() -> None:
         room = Room(1)
         await room.take(1)
         waiting = asyncio.ensure_future(room.take(1))
         await asyncio.sleep(0)
-        room.give(1)
+        if gives_first:
+            room.give(1)
         waiting.cancel()
-        await asyncio.gather(waiting, return_exceptions=True)
+        if not gives_first:
+            room.give(1)
+        [found] = await asyncio.gather(waiting, return_exceptions=True)
+        assert isinstance(found, asyncio.CancelledError)
         await asyncio.wait_for(room.take(1), 1)
 
     asyncio.run(story())
@@ -278,18 +283,3 @@ def test_the_worker_computes_as_a_program_does() -> None:
         assert np.abs(decoded(answer.data) / 256 - wanted).max() <= 1 / 256
 
     within(own, story)
-
-
-def test_one_who_hangs_up_just_before_room_is_given_is_no_error() -> None:
-    async def story() -> None:
-        room = Room(1)
-        await room.take(1)
-        waiting = asyncio.ensure_future(room.take(1))
-        await asyncio.sleep(0)
-        waiting.cancel()
-        room.give(1)
-        [found] = await asyncio.gather(waiting, return_exceptions=True)
-        assert isinstance(found, asyncio.CancelledError)
-        await asyncio.wait_for(room.take(1), 1)
-
-    asyncio.run(story())

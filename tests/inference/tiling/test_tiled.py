@@ -143,6 +143,7 @@ def test_wrong_arguments_are_one_line() -> None:
 
 def test_weights_of_large_tiles_are_kept_for_one_image_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     photos, network = images(1, 3, 70, 90), nn.Conv2d(3, 1, 1)
+    _weights.cache_clear()
     with torch.no_grad():
         carvana.tiled(network, photos, tile=32, stride=8)
         assert _weights.cache_info().currsize > 0
